@@ -1,0 +1,144 @@
+"""A provider to talk to, and the command as a user runs it."""
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+SCRIPT = str(Path(__file__).parent.parent / "stream_demo.py")
+LIMIT = 20  # seconds; only a failing test waits for so long
+
+posix_only = pytest.mark.skipif(os.name != "posix", reason="POSIX's signals and pipes")
+
+
+class Provider:
+    """A server on 127.0.0.1 that speaks OpenAI's streamed chat completions.
+
+    Attributes:
+        url: What --base-url takes.
+        script: Packets to send, and events to wait for between them.
+        cut: Whether the connection is closed where the script ends, in mid-answer.
+        status: The HTTP status; other than 200, the answer is the error "no quota".
+        requests: The bodies of the requests so far.
+    """
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.script: list[bytes | threading.Event] = []
+        self.cut = False
+        self.status = 200
+        self.requests: list[dict[str, Any]] = []
+
+    async def list_models(self, request: web.Request) -> web.Response:
+        return web.json_response({"data": []})
+
+    async def complete_chat(self, request: web.Request) -> web.StreamResponse:
+        self.requests.append(await request.json())
+        if self.status != 200:
+            body = {"error": {"message": "no quota"}}
+            return web.json_response(body, status=self.status)
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        for step in self.script:
+            if isinstance(step, bytes):
+                await response.write(step)
+            elif not await asyncio.to_thread(step.wait, LIMIT):
+                return response  # The test fails: it does not get the rest.
+        if self.cut and request.transport:
+            request.transport.close()
+        else:
+            await response.write(b"data: [DONE]\n\n")
+        return response
+
+
+@pytest.fixture
+def provider() -> Iterator[Provider]:
+    provider = Provider()
+    app = web.Application()
+    app.router.add_get("/v1/models", provider.list_models)
+    app.router.add_post("/v1/chat/completions", provider.complete_chat)
+    server = TestServer(app)
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    asyncio.run_coroutine_threadsafe(server.start_server(), loop).result(LIMIT)
+    provider.url = str(server.make_url("/v1"))
+    yield provider
+    for step in provider.script:
+        if isinstance(step, threading.Event):
+            step.set()
+    asyncio.run_coroutine_threadsafe(server.close(), loop).result(LIMIT)
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join(LIMIT)
+    loop.close()
+
+
+@pytest.fixture
+def unused_url() -> Iterator[str]:
+    """A URL on 127.0.0.1 where nobody listens for as long as the test runs."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{bound.getsockname()[1]}"
+
+
+@pytest.fixture
+def environment(tmp_path: Path, unused_url: str) -> dict[str, str]:
+    """The user's variables, but a home of its own and no way to the internet."""
+    return os.environ | {
+        "HOME": str(tmp_path),
+        "USERPROFILE": str(tmp_path),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONIOENCODING": "utf-8",
+        "http_proxy": unused_url,
+        "https_proxy": unused_url,
+        "no_proxy": "127.0.0.1",
+    }
+
+
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """SIGINT as a terminal's shell sets it: in a background job it is ignored."""
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, previous)
+
+
+@pytest.fixture
+def arguments(provider: Provider) -> list[str]:
+    """The command line that asks the provider."""
+    return [SCRIPT, "--provider", "Custom", "--base-url", provider.url]
+
+
+@pytest.fixture
+def start(
+    arguments: list[str], environment: dict[str, str]
+) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+    """Start the command with more arguments and variables of the environment."""
+    processes = []
+
+    def start(*more: str, **variables: str) -> subprocess.Popen[bytes]:
+        process = subprocess.Popen(
+            [sys.executable, *arguments, *more],
+            bufsize=0,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=environment | variables,
+        )
+        processes.append(process)
+        return process
+
+    yield start
+    for process in processes:
+        with process:
+            process.kill()

@@ -1,0 +1,220 @@
+"""What the command promises, with the real g4f over a real connection."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pexpect
+import pytest
+from conftest import LIMIT, SCRIPT, Provider, posix_only
+
+Process = subprocess.Popen[bytes]
+Start = Callable[..., Process]
+
+
+def event(delta: str) -> bytes:
+    """Return a delta as the server-sent event that brings it."""
+    data = json.dumps({"choices": [{"delta": {"content": delta}}]}, ensure_ascii=False)
+    return f"data: {data}\n\n".encode()
+
+
+def read(process: Process) -> bytes:
+    """Return what has arrived on standard output, or wait until something has."""
+    assert process.stdout
+    return process.stdout.read(1000)
+
+
+def outcome(process: Process) -> tuple[int, str, str]:
+    """Return exit status, standard output, standard error."""
+    stdout, stderr = process.communicate(timeout=LIMIT)
+    newline = os.linesep
+    return (
+        process.returncode,
+        stdout.decode().replace(newline, "\n"),
+        stderr.decode().replace(newline, "\n"),
+    )
+
+
+def assert_failed(process: Process, text: str, message: str) -> None:
+    """Check a failure's whole output; message is a pattern, for g4f words it."""
+    status, stdout, stderr = outcome(process)
+    assert (status, stderr) == (1, "")
+    report = f"\nError occurred: {message}\n"
+    final = f"\n\nFinal accumulated text: {text}\n"
+    assert re.fullmatch(text + report + final, stdout)
+
+
+def test_answer(provider: Provider, start: Start) -> None:
+    provider.script = [event("Hello"), event(", "), event("world! 🙂")]
+    assert outcome(start()) == (
+        0,
+        "Hello, world! 🙂\n\nFinal accumulated text: Hello, world! 🙂\n",
+        "",
+    )
+
+
+@pytest.mark.parametrize(
+    ("more", "model", "prompt"),
+    [
+        ([], "gpt-4", "Say hello there!"),
+        (["Как дела?"], "gpt-4", "Как дела?"),
+        (["--model", "llama3.2", "Hi"], "llama3.2", "Hi"),
+    ],
+)
+def test_request(
+    provider: Provider, start: Start, more: list[str], model: str, prompt: str
+) -> None:
+    assert outcome(start(*more)) == (0, "\n\nFinal accumulated text: \n", "")
+    [request] = provider.requests
+    assert request["model"] == model
+    assert request["messages"] == [{"role": "user", "content": prompt}]
+    assert request["stream"] is True
+
+
+def test_deltas_arrive_one_by_one(provider: Provider, start: Start) -> None:
+    seen = [threading.Event(), threading.Event()]
+    provider.script = [event("1 "), seen[0], event("2 "), seen[1], event("3")]
+    process = start()
+    assert read(process) == b"1 "
+    seen[0].set()
+    assert read(process) == b"2 "
+    seen[1].set()
+    assert outcome(process) == (0, "3\n\nFinal accumulated text: 1 2 3\n", "")
+
+
+def test_character_cut_between_packets(provider: Provider, start: Start) -> None:
+    seen = threading.Event()
+    packets = event("1 ") + event("д")
+    middle = packets.index("д".encode()) + 1
+    provider.script = [packets[:middle], seen, packets[middle:]]
+    process = start()
+    assert read(process) == b"1 "
+    seen.set()
+    assert outcome(process) == (0, "д\n\nFinal accumulated text: 1 д\n", "")
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "text", "message"),
+    [
+        ({"status": 401}, "", ".*401.*no quota"),
+        ({"status": 429}, "", ".*429.*no quota"),
+        ({"status": 500}, "", ".*500.*no quota"),
+        (
+            {"script": [event("Hel"), b'data: {"error": "overloaded"}\n\n']},
+            "Hel",
+            ".*overloaded",
+        ),
+        ({"script": [event("Hel")], "cut": True}, "Hel", ".+"),
+    ],
+    ids=["401", "429", "500", "error in the stream", "connection cut"],
+)
+def test_failure(
+    provider: Provider,
+    start: Start,
+    behaviour: dict[str, Any],
+    text: str,
+    message: str,
+) -> None:
+    vars(provider).update(behaviour)
+    assert_failed(start(), text, message)
+
+
+def test_nobody_listens(start: Start, unused_url: str) -> None:
+    assert_failed(start("--base-url", f"{unused_url}/v1"), "", ".*127.0.0.1.*")
+
+
+def test_unknown_provider(provider: Provider, start: Start) -> None:
+    assert_failed(start("--provider", "Nope"), "", ".*not found: Nope")
+    assert provider.requests == []
+
+
+@posix_only
+def test_interrupted(provider: Provider, start: Start, interruptible: None) -> None:
+    provider.script = [event("1 "), threading.Event()]
+    process = start()
+    assert read(process) == b"1 "
+    process.send_signal(signal.SIGINT)
+    assert outcome(process) == (130, "\n\nFinal accumulated text: 1 \n", "")
+
+
+@posix_only
+def test_interrupted_at_a_terminal(
+    provider: Provider,
+    arguments: list[str],
+    environment: dict[str, str],
+    interruptible: None,
+) -> None:
+    provider.script = [event("1 "), threading.Event()]
+    terminal = pexpect.spawn(
+        sys.executable, arguments, env=environment, timeout=LIMIT, encoding="utf-8"
+    )
+    with terminal:
+        terminal.expect_exact("1 ")
+        terminal.sendintr()
+        terminal.expect_exact(pexpect.EOF)
+    shown = terminal.before.replace("^C", "")
+    assert shown == "\r\n\r\nFinal accumulated text: 1 \r\n"
+    assert terminal.exitstatus == 130
+
+
+@posix_only
+def test_reader_goes_away(provider: Provider, start: Start) -> None:
+    gone = threading.Event()
+    provider.script = [event("1 "), gone, event("2 ")]
+    process = start()
+    assert read(process) == b"1 "
+    assert process.stdout
+    process.stdout.close()
+    gone.set()
+    assert outcome(process) == (1, "", "")
+
+
+def test_console_that_speaks_only_ascii(provider: Provider, start: Start) -> None:
+    provider.script = [event("да 🙂")]
+    assert outcome(start(PYTHONIOENCODING="ascii")) == (
+        0,
+        r"\u0434\u0430 \U0001f642"
+        "\n\n"
+        r"Final accumulated text: \u0434\u0430 \U0001f642"
+        "\n",
+        "",
+    )
+
+
+def test_help(provider: Provider, start: Start) -> None:
+    status, stdout, stderr = outcome(start("--help", COLUMNS="200"))
+    assert (status, stderr) == (0, "")
+    for option in (
+        r"PROMPT .*\(default: Say hello there!\)",
+        r"--model MODEL .*\(default: gpt-4\)",
+        r"--provider NAME .*\(default: g4f's choice\)",
+        r"--base-url URL .*\(default: the provider's own\)",
+    ):
+        assert re.search(rf"^  {option}$", stdout, re.MULTILINE)
+    assert provider.requests == []
+
+
+@pytest.mark.parametrize("more", [["--colour"], ["two", "prompts"], ["--model"]])
+def test_wrong_usage(provider: Provider, start: Start, more: list[str]) -> None:
+    status, stdout, stderr = outcome(start(*more))
+    assert (status, stdout) == (2, "")
+    assert re.fullmatch(r"usage: .*\n.*: error: .*\n", stderr, re.DOTALL)
+    assert provider.requests == []
+
+
+def test_import_does_nothing(environment: dict[str, str]) -> None:
+    imported = subprocess.run(
+        [sys.executable, "-c", "import stream_demo"],
+        cwd=Path(SCRIPT).parent,
+        env=environment,
+        capture_output=True,
+        timeout=LIMIT,
+    )
+    assert (imported.returncode, imported.stdout, imported.stderr) == (0, b"", b"")

@@ -1,0 +1,316 @@
+"""What main() and cli() promise, with the client's stream mocked."""
+
+import asyncio
+import io
+import os
+import runpy
+import sys
+from collections.abc import AsyncIterator
+from contextlib import redirect_stdout
+from typing import TextIO
+from unittest.mock import MagicMock, create_autospec
+
+import pytest
+from conftest import LIMIT, SCRIPT, posix_only
+from g4f.client import AsyncClient, ChatCompletionChunk
+from g4f.providers.response import ImageResponse, Sources
+
+import stream_demo
+
+HELLO = "Say hello there!"
+QWEN = {"provider": "Qwen"}
+LOCAL = {"base_url": "http://localhost:11434/v1"}
+
+
+@pytest.fixture
+def client(monkeypatch: pytest.MonkeyPatch) -> MagicMock:
+    """A mock of AsyncClient with the signatures and attributes of the real one."""
+    instance = create_autospec(AsyncClient())
+    mock: MagicMock = create_autospec(AsyncClient, return_value=instance)
+    monkeypatch.setattr(stream_demo, "AsyncClient", mock)
+    return mock
+
+
+@pytest.fixture
+def create(client: MagicMock) -> MagicMock:
+    """The mock of what opens the stream, which is empty unless a test sets another."""
+    mock: MagicMock = client.return_value.chat.completions.create
+    mock.return_value = stream()
+    return mock
+
+
+@pytest.fixture
+def no_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command line without arguments."""
+    monkeypatch.setattr(sys, "argv", [SCRIPT])
+
+
+class Screen(io.TextIOWrapper):
+    """A standard output whose str() is what has been written and flushed."""
+
+    def __init__(self) -> None:
+        self.flushed = io.BytesIO()
+        super().__init__(self.flushed, encoding="utf-8", newline="")
+
+    def __str__(self) -> str:
+        return self.flushed.getvalue().decode()
+
+
+def chunk(content: object = "lost", **fields: object) -> ChatCompletionChunk:
+    """Return a chunk as g4f makes it, with some fields replaced."""
+    made = ChatCompletionChunk.model_construct(content, None)
+    vars(made).update(fields)
+    return made
+
+
+async def stream(*steps: object) -> AsyncIterator[ChatCompletionChunk]:
+    """Raise the steps that are exceptions, yield the others as chunks."""
+    for step in steps:
+        if isinstance(step, BaseException):
+            raise step
+        yield step if isinstance(step, ChatCompletionChunk) else chunk(step)
+
+
+def run_main() -> tuple[int, str]:
+    """Return the status of main() and what it showed."""
+    with redirect_stdout(Screen()) as screen:
+        status = asyncio.run(stream_demo.main())
+    return status, str(screen)
+
+
+def final(text: str) -> str:
+    """Return the last thing that is shown of any stream."""
+    return f"\n\nFinal accumulated text: {text}\n"
+
+
+@pytest.mark.parametrize("way", ["main", "cli"])
+@pytest.mark.parametrize(
+    ("keywords", "arguments", "prompt", "model", "client_options"),
+    [
+        ({}, [], HELLO, "gpt-4", {}),
+        ({"prompt": "Как дела?"}, ["Как дела?"], "Как дела?", "gpt-4", {}),
+        ({"model": "gpt-4o"}, ["--model", "gpt-4o"], HELLO, "gpt-4o", {}),
+        (QWEN, ["--provider", "Qwen"], HELLO, "gpt-4", QWEN),
+        (LOCAL, ["--base-url", LOCAL["base_url"]], HELLO, "gpt-4", LOCAL),
+    ],
+)
+def test_request(
+    client: MagicMock,
+    create: MagicMock,
+    monkeypatch: pytest.MonkeyPatch,
+    way: str,
+    keywords: dict[str, str],
+    arguments: list[str],
+    prompt: str,
+    model: str,
+    client_options: dict[str, str],
+) -> None:
+    if way == "main":
+        asyncio.run(stream_demo.main(**keywords))
+    else:
+        monkeypatch.setattr(sys, "argv", [SCRIPT, *arguments])
+        stream_demo.cli()
+    client.assert_called_once_with(**client_options)
+    create.assert_called_once_with(
+        model=model, messages=[{"role": "user", "content": prompt}], stream=True
+    )
+
+
+@pytest.mark.parametrize(
+    ("steps", "text"),
+    [
+        pytest.param(["Hello", ", ", "world!"], "Hello, world!", id="several deltas"),
+        pytest.param([], "", id="no delta"),
+        pytest.param(["Как ", "дела? ", "🙂"], "Как дела? 🙂", id="unicode"),
+        pytest.param(["a", chunk(choices=[]), "b"], "ab", id="empty choices"),
+        pytest.param(["a", chunk(choices=None), "b"], "ab", id="no choices"),
+        pytest.param(["a", chunk(""), "b"], "ab", id="empty content"),
+        pytest.param(["a", chunk(None), "b"], "ab", id="no content"),
+        pytest.param(
+            ["a", Sources([{"url": "https://example.com", "title": "Cats"}]), "b"],
+            "a\n\n\n\n> [0] [Cats](https://example.com)b",
+            id="sources",
+        ),
+        pytest.param(
+            ["a", ImageResponse("https://example.com/1.png", "cat"), "b"],
+            "a[![cat](https://example.com/1.png)](https://example.com/1.png)b",
+            id="image",
+        ),
+        pytest.param(
+            ["\x1b", "]0;title\x07", "\x1b[", "2J"],
+            "]0;title[2J",
+            id="escape sequences split across deltas",
+        ),
+        pytest.param(
+            map(chr, range(0xA1)),
+            "\t\n" + "".join(map(chr, range(0x20, 0x7F))) + "\xa0",
+            id="every control character",
+        ),
+    ],
+)
+def test_output(create: MagicMock, steps: list[object], text: str) -> None:
+    create.return_value = stream(*steps)
+    assert run_main() == (0, text + final(text))
+
+
+def test_delta_is_shown_before_the_next_chunk_is_asked_for(create: MagicMock) -> None:
+    shown = []
+
+    async def watched() -> AsyncIterator[ChatCompletionChunk]:
+        for delta in ("1 ", "2 ", "3"):
+            shown.append(str(sys.stdout))
+            yield chunk(delta)
+        shown.append(str(sys.stdout))
+
+    create.return_value = watched()
+    run_main()
+    assert shown == ["", "1 ", "1 2 ", "1 2 3"]
+
+
+@pytest.mark.parametrize("place", ["client", "create"])
+def test_failure_before_the_stream(
+    client: MagicMock, create: MagicMock, place: str
+) -> None:
+    failing = {"client": client, "create": create}[place]
+    failing.side_effect = ValueError("Provider not found: Nope")
+    report = "\nError occurred: Provider not found: Nope\n"
+    assert run_main() == (1, report + final(""))
+
+
+@pytest.mark.parametrize("text", ["", "Hel"])
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (RuntimeError("no quota"), "no quota"),
+        (RuntimeError("all failed:\n\tno quota"), "all failed:\n\tno quota"),
+        (RuntimeError("\x1b[2Jno\x07 quota\x9b\x7f"), "[2Jno quota"),
+        (RuntimeError("\x1b"), "RuntimeError"),
+        (ConnectionError(), "ConnectionError"),
+        (TimeoutError(), "TimeoutError"),
+    ],
+    ids=repr,
+)
+def test_failure_in_the_stream(
+    create: MagicMock, text: str, error: Exception, message: str
+) -> None:
+    create.return_value = stream(*text, error)
+    report = f"\nError occurred: {message}\n"
+    assert run_main() == (1, text + report + final(text))
+
+
+@pytest.mark.parametrize("text", ["", "Hel"])
+def test_silence_ends_the_stream(
+    create: MagicMock, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    async def falls_silent() -> AsyncIterator[ChatCompletionChunk]:
+        for delta in text:
+            yield chunk(delta)
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(stream_demo, "CHUNK_TIMEOUT", 0.01)
+    create.return_value = falls_silent()
+    report = "\nError occurred: no chunk for 0.01 seconds\n"
+    assert run_main() == (1, text + report + final(text))
+
+
+@pytest.mark.parametrize(
+    ("pause", "shown"),
+    [
+        (59.9, "12" + final("12")),
+        (60, "\nError occurred: no chunk for 60 seconds\n" + final("")),
+    ],
+)
+def test_silence_is_counted_from_chunk_to_chunk(
+    create: MagicMock, monkeypatch: pytest.MonkeyPatch, pause: float, shown: str
+) -> None:
+    now = 0.0
+
+    async def steady() -> AsyncIterator[ChatCompletionChunk]:
+        nonlocal now
+        for content in ("1", None, "2"):
+            now += pause
+            for _ in range(2):  # A timer that is due goes off in between.
+                await asyncio.sleep(0)
+            yield chunk(content)
+
+    async def main_by_that_clock() -> None:
+        monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: now)
+        await stream_demo.main()
+
+    create.return_value = steady()
+    with redirect_stdout(Screen()) as screen:
+        asyncio.run(main_by_that_clock())
+    assert str(screen) == shown
+
+
+def test_cancellation_comes_out_after_the_text(create: MagicMock) -> None:
+    async def cancel_in_mid_answer() -> None:
+        waiting = asyncio.Event()
+
+        async def waits() -> AsyncIterator[ChatCompletionChunk]:
+            yield chunk("Hel")
+            waiting.set()
+            await asyncio.Event().wait()
+
+        create.return_value = waits()
+        task = asyncio.create_task(stream_demo.main())
+        await asyncio.wait_for(waiting.wait(), LIMIT)
+        task.cancel()
+        await task
+
+    with redirect_stdout(Screen()) as screen, pytest.raises(asyncio.CancelledError):
+        asyncio.run(cancel_in_mid_answer())
+    assert str(screen) == "Hel" + final("Hel")
+
+
+def test_keyboard_interrupt_comes_out_after_the_text(create: MagicMock) -> None:
+    create.return_value = stream("Hel", KeyboardInterrupt())
+    with redirect_stdout(Screen()) as screen, pytest.raises(KeyboardInterrupt):
+        asyncio.run(stream_demo.main())
+    assert str(screen) == "Hel" + final("Hel")
+
+
+@pytest.mark.usefixtures("no_arguments")
+@pytest.mark.parametrize(
+    ("step", "status"),
+    [("Hello", 0), (RuntimeError("no quota"), 1), (KeyboardInterrupt(), 130)],
+    ids=repr,
+)
+def test_exit_status(create: MagicMock, step: object, status: int) -> None:
+    create.return_value = stream(step)
+    assert stream_demo.cli() == status
+
+
+@posix_only
+@pytest.mark.usefixtures("no_arguments")
+def test_reader_goes_away(create: MagicMock) -> None:
+    create.return_value = stream("Hello")
+    reader, writer = os.pipe()
+    os.close(reader)
+    # Leaving the block flushes, as Python does at exit.
+    with open(writer, "w") as stdout, redirect_stdout(stdout):
+        assert stream_demo.cli() == 1
+
+
+@pytest.mark.usefixtures("no_arguments")
+@pytest.mark.parametrize(
+    ("stdout", "text"),
+    [
+        (io.TextIOWrapper(io.BytesIO(), encoding="ascii"), r"\u0434\u0430"),
+        (io.StringIO(), "да"),
+    ],
+    ids=["ASCII", "an IDE's"],
+)
+def test_any_stdout_will_do(create: MagicMock, stdout: TextIO, text: str) -> None:
+    create.return_value = stream("да")
+    with redirect_stdout(stdout):
+        assert stream_demo.cli() == 0
+    stdout.seek(0)
+    assert stdout.read() == text + final(text)
+
+
+def test_script(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", [SCRIPT, "--help"])
+    with pytest.raises(SystemExit) as exit_info:
+        runpy.run_path(SCRIPT, run_name="__main__")
+    assert exit_info.value.code == 0
