@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -114,23 +114,23 @@ def interruptible() -> Iterator[None]:
 
 
 @pytest.fixture
-def arguments(provider: Provider) -> list[str]:
-    """The command line that asks the provider."""
-    return [SCRIPT, "--provider", "Custom", "--base-url", provider.url]
-
-
-@pytest.fixture
 def start(
-    arguments: list[str], environment: dict[str, str]
+    provider: Provider, environment: dict[str, str]
 ) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
-    """Start the command with more arguments and variables of the environment."""
+    """Start the command, which asks the provider unless more arguments say otherwise.
+
+    It runs inside of another command if one is given, and with the variables set.
+    """
     processes = []
 
-    def start(*more: str, **variables: str) -> subprocess.Popen[bytes]:
+    def start(
+        *more: str, inside: Sequence[str] = (), **variables: str
+    ) -> subprocess.Popen[bytes]:
+        command = [sys.executable, SCRIPT, "--provider", "Custom"]
         process = subprocess.Popen(
-            [sys.executable, *arguments, *more],
+            [*inside, *command, "--base-url", provider.url, *more],
             bufsize=0,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env=environment | variables,
