@@ -13,12 +13,12 @@ DEFAULT_PROMPT = "Say hello there!"
 DEFAULT_MODEL = "gpt-4"
 CHUNK_TIMEOUT = 60  # seconds; g4f itself waits for a silent provider without end
 
-# C0 but for newline and tab, DEL, C1: what a terminal obeys instead of showing it.
+# All but newline and tab: an answer could steer the terminal with them (OWASP LLM05).
 CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
-def printable(content: object) -> str:
-    """Return str(content) without characters that steer a terminal (OWASP LLM05)."""
+def without_control_characters(content: object) -> str:
+    """Return str(content) without the characters that steer a terminal."""
     return CONTROL_CHARACTERS.sub("", str(content))
 
 
@@ -41,7 +41,7 @@ async def main(
     deadline = asyncio.timeout(CHUNK_TIMEOUT)
     try:
         client = AsyncClient(**client_options)
-        # Not awaited: it returns an async iterator. It may fail: it looks up providers.
+        # Not awaited: create() returns an async iterator. It can go online, and fail.
         stream = client.chat.completions.create(
             model=model,
             messages=[{"role": "user", "content": prompt}],
@@ -49,11 +49,12 @@ async def main(
         )
         async with deadline:
             async for chunk in stream:
+                # Only silence is limited: a stream may take as long as it likes.
                 deadline.reschedule(loop.time() + CHUNK_TIMEOUT)
-                # The last chunk has no content, and some providers' have no choices.
+                # Not every chunk carries text: the last one's content is None.
                 if chunk.choices and chunk.choices[0].delta.content:
                     # Content can be an object, such as g4f's Sources.
-                    delta = printable(chunk.choices[0].delta.content)
+                    delta = without_control_characters(chunk.choices[0].delta.content)
                     print(delta, end="", flush=True)
                     accumulated_text += delta
     except Exception as exc:
@@ -61,10 +62,12 @@ async def main(
         if deadline.expired():
             error = TimeoutError(f"no chunk for {CHUNK_TIMEOUT} seconds")
     finally:
+        # Ctrl-C, which is no Exception, comes by here too.
         if error is not None:
             # Some exceptions have no message, such as ConnectionError().
-            message = printable(error) or type(error).__name__
+            message = without_control_characters(error) or type(error).__name__
             print(f"\nError occurred: {message}")
+        # Flushed, or a reader that has gone away would be noticed only at exit.
         print(f"\n\nFinal accumulated text: {accumulated_text}", flush=True)
     return 0 if error is None else 1
 
@@ -94,11 +97,11 @@ def cli() -> int:
         "--base-url",
         default=argparse.SUPPRESS,
         metavar="URL",
-        help="URL of an OpenAI-compatible API (default: the provider's own)",
+        help="URL of an API, for --provider Custom (default: the provider's own)",
     )
     arguments = vars(parser.parse_args())
 
-    # Not every stdout can do this: an IDE may have put its own in place.
+    # A console may lack the answer's characters. An IDE's stdout cannot be told so.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     try:

@@ -16,7 +16,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 SCRIPT = str(Path(__file__).parent.parent / "stream_demo.py")
-LIMIT = 20  # seconds; only a failing test waits for so long
+LIMIT = 20  # seconds, after which what a test waits for has failed
 
 posix_only = pytest.mark.skipif(os.name != "posix", reason="POSIX's signals and pipes")
 
@@ -99,6 +99,7 @@ def environment(tmp_path: Path, unused_url: str) -> dict[str, str]:
         "USERPROFILE": str(tmp_path),
         "PYTHONDONTWRITEBYTECODE": "1",
         "PYTHONIOENCODING": "utf-8",
+        "PYTHONUNBUFFERED": "",
         "http_proxy": unused_url,
         "https_proxy": unused_url,
         "no_proxy": "127.0.0.1",
@@ -119,9 +120,10 @@ def start(
 ) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
     """Start the command, which asks the provider unless more arguments say otherwise.
 
-    It runs inside of another command if one is given, and with the variables set.
+    It runs inside of another command if one is given, with the variables set, and no
+    longer than LIMIT.
     """
-    processes = []
+    started = []
 
     def start(
         *more: str, inside: Sequence[str] = (), **variables: str
@@ -135,10 +137,13 @@ def start(
             stderr=subprocess.PIPE,
             env=environment | variables,
         )
-        processes.append(process)
+        watchdog = threading.Timer(LIMIT, process.kill)
+        watchdog.start()
+        started.append((process, watchdog))
         return process
 
     yield start
-    for process in processes:
+    for process, watchdog in started:
+        watchdog.cancel()
         with process:
             process.kill()

@@ -18,8 +18,7 @@ from g4f.providers.response import ImageResponse, Sources
 import stream_demo
 
 HELLO = "Say hello there!"
-QWEN = {"provider": "Qwen"}
-LOCAL = {"base_url": "http://localhost:11434/v1"}
+LOCAL = {"provider": "Custom", "base_url": "http://localhost:11434/v1"}
 
 
 @pytest.fixture
@@ -83,33 +82,24 @@ def final(text: str) -> str:
     return f"\n\nFinal accumulated text: {text}\n"
 
 
-@pytest.mark.parametrize("way", ["main", "cli"])
 @pytest.mark.parametrize(
-    ("keywords", "arguments", "prompt", "model", "client_options"),
+    ("keywords", "prompt", "model", "client_options"),
     [
-        ({}, [], HELLO, "gpt-4", {}),
-        ({"prompt": "Как дела?"}, ["Как дела?"], "Как дела?", "gpt-4", {}),
-        ({"model": "gpt-4o"}, ["--model", "gpt-4o"], HELLO, "gpt-4o", {}),
-        (QWEN, ["--provider", "Qwen"], HELLO, "gpt-4", QWEN),
-        (LOCAL, ["--base-url", LOCAL["base_url"]], HELLO, "gpt-4", LOCAL),
+        ({}, HELLO, "gpt-4", {}),
+        ({"prompt": "Как дела?"}, "Как дела?", "gpt-4", {}),
+        ({"model": "gpt-4o"}, HELLO, "gpt-4o", {}),
+        (LOCAL, HELLO, "gpt-4", LOCAL),
     ],
 )
 def test_request(
     client: MagicMock,
     create: MagicMock,
-    monkeypatch: pytest.MonkeyPatch,
-    way: str,
     keywords: dict[str, str],
-    arguments: list[str],
     prompt: str,
     model: str,
     client_options: dict[str, str],
 ) -> None:
-    if way == "main":
-        asyncio.run(stream_demo.main(**keywords))
-    else:
-        monkeypatch.setattr(sys, "argv", [SCRIPT, *arguments])
-        stream_demo.cli()
+    asyncio.run(stream_demo.main(**keywords))
     client.assert_called_once_with(**client_options)
     create.assert_called_once_with(
         model=model, messages=[{"role": "user", "content": prompt}], stream=True
@@ -181,14 +171,23 @@ def test_failure_before_the_stream(
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        (RuntimeError("no quota"), "no quota"),
-        (RuntimeError("all failed:\n\tno quota"), "all failed:\n\tno quota"),
-        (RuntimeError("\x1b[2Jno\x07 quota\x9b\x7f"), "[2Jno quota"),
-        (RuntimeError("\x1b"), "RuntimeError"),
-        (ConnectionError(), "ConnectionError"),
-        (TimeoutError(), "TimeoutError"),
+        pytest.param(RuntimeError("no quota"), "no quota", id="message"),
+        pytest.param(
+            RuntimeError("all failed:\n\tno quota"),
+            "all failed:\n\tno quota",
+            id="message of several lines",
+        ),
+        pytest.param(
+            RuntimeError("\x1b[2Jno\x07 quota\x9b\x7f"),
+            "[2Jno quota",
+            id="message with control characters",
+        ),
+        pytest.param(
+            RuntimeError("\x1b"), "RuntimeError", id="message of a control character"
+        ),
+        pytest.param(ConnectionError(), "ConnectionError", id="no message"),
+        pytest.param(TimeoutError(), "TimeoutError", id="a provider's own timeout"),
     ],
-    ids=repr,
 )
 def test_failure_in_the_stream(
     create: MagicMock, text: str, error: Exception, message: str
@@ -229,7 +228,7 @@ def test_silence_is_counted_from_chunk_to_chunk(
         nonlocal now
         for content in ("1", None, "2"):
             now += pause
-            for _ in range(2):  # A timer that is due goes off in between.
+            for _ in range(2):  # A timer that is due by then goes off in between.
                 await asyncio.sleep(0)
             yield chunk(content)
 
@@ -270,6 +269,28 @@ def test_keyboard_interrupt_comes_out_after_the_text(create: MagicMock) -> None:
     assert str(screen) == "Hel" + final("Hel")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "keywords"),
+    [
+        ([], {"prompt": HELLO, "model": "gpt-4"}),
+        (["Как дела?"], {"prompt": "Как дела?", "model": "gpt-4"}),
+        (["--model", "gpt-4o"], {"prompt": HELLO, "model": "gpt-4o"}),
+        (
+            ["--provider", "Custom", "--base-url", LOCAL["base_url"]],
+            {"prompt": HELLO, "model": "gpt-4", **LOCAL},
+        ),
+    ],
+)
+def test_command_line(
+    monkeypatch: pytest.MonkeyPatch, arguments: list[str], keywords: dict[str, str]
+) -> None:
+    main = create_autospec(stream_demo.main)
+    monkeypatch.setattr(stream_demo, "main", main)
+    monkeypatch.setattr(sys, "argv", [SCRIPT, *arguments])
+    stream_demo.cli()
+    main.assert_called_once_with(**keywords)
+
+
 @pytest.mark.usefixtures("no_arguments")
 @pytest.mark.parametrize(
     ("step", "status"),
@@ -283,7 +304,7 @@ def test_exit_status(create: MagicMock, step: object, status: int) -> None:
 
 @posix_only
 @pytest.mark.usefixtures("no_arguments")
-def test_reader_goes_away(create: MagicMock) -> None:
+def test_reader_may_go_away(create: MagicMock) -> None:
     create.return_value = stream("Hello")
     reader, writer = os.pipe()
     os.close(reader)
@@ -309,7 +330,7 @@ def test_any_stdout_will_do(create: MagicMock, stdout: TextIO, text: str) -> Non
     assert stdout.read() == text + final(text)
 
 
-def test_script(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_as_a_script(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", [SCRIPT, "--help"])
     with pytest.raises(SystemExit) as exit_info:
         runpy.run_path(SCRIPT, run_name="__main__")
