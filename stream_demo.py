@@ -49,20 +49,20 @@ async def main(
         )
         async with deadline:
             async for chunk in stream:
-                # Only silence is limited: a stream may take as long as it likes.
-                deadline.reschedule(loop.time() + CHUNK_TIMEOUT)
                 # Not every chunk carries text: the last one's content is None.
                 if chunk.choices and chunk.choices[0].delta.content:
                     # Content can be an object, such as g4f's Sources.
                     delta = without_control_characters(chunk.choices[0].delta.content)
                     print(delta, end="", flush=True)
                     accumulated_text += delta
+                # Last, for the time that a slow screen takes is not silence.
+                deadline.reschedule(loop.time() + CHUNK_TIMEOUT)
     except Exception as exc:
         error = exc
-        if deadline.expired():
-            error = TimeoutError(f"no chunk for {CHUNK_TIMEOUT} seconds")
     finally:
         # Ctrl-C, which is no Exception, comes by here too.
+        if deadline.expired():
+            error = TimeoutError(f"no chunk for {CHUNK_TIMEOUT} seconds")
         if error is not None:
             # Some exceptions have no message, such as ConnectionError().
             message = without_control_characters(error) or type(error).__name__

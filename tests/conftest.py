@@ -94,16 +94,19 @@ def unused_url() -> Iterator[str]:
 @pytest.fixture
 def environment(tmp_path: Path, unused_url: str) -> dict[str, str]:
     """The user's variables, but a home of its own and no way to the internet."""
-    return os.environ | {
-        "HOME": str(tmp_path),
-        "USERPROFILE": str(tmp_path),
-        "PYTHONDONTWRITEBYTECODE": "1",
-        "PYTHONIOENCODING": "utf-8",
-        "PYTHONUNBUFFERED": "",
-        "http_proxy": unused_url,
-        "https_proxy": unused_url,
-        "no_proxy": "127.0.0.1",
-    }
+    home = ("HOME", "USERPROFILE", "APPDATA", "G4F_CONFIG_DIR", "G4F_CACHE_DIR")
+    return (
+        os.environ
+        | dict.fromkeys(home, str(tmp_path))
+        | dict.fromkeys(("PYTHONDEVMODE", "PYTHONUNBUFFERED"), "")
+        | {
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "PYTHONIOENCODING": "utf-8",
+            "http_proxy": unused_url,
+            "https_proxy": unused_url,
+            "no_proxy": "127.0.0.1",
+        }
+    )
 
 
 @pytest.fixture

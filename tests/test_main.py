@@ -5,8 +5,8 @@ import io
 import os
 import runpy
 import sys
-from collections.abc import AsyncIterator
-from contextlib import redirect_stdout
+from collections.abc import AsyncIterator, Callable
+from contextlib import redirect_stdout, suppress
 from typing import TextIO
 from unittest.mock import MagicMock, create_autospec
 
@@ -132,7 +132,7 @@ def test_request(
             id="escape sequences split across deltas",
         ),
         pytest.param(
-            map(chr, range(0xA1)),
+            list(map(chr, range(0xA1))),
             "\t\n" + "".join(map(chr, range(0x20, 0x7F))) + "\xa0",
             id="every control character",
         ),
@@ -198,13 +198,22 @@ def test_failure_in_the_stream(
 
 
 @pytest.mark.parametrize("text", ["", "Hel"])
+@pytest.mark.parametrize(
+    "swallowed",
+    [(), (asyncio.CancelledError,)],
+    ids=["cancelled", "ends when cancelled"],
+)
 def test_silence_ends_the_stream(
-    create: MagicMock, monkeypatch: pytest.MonkeyPatch, text: str
+    create: MagicMock,
+    monkeypatch: pytest.MonkeyPatch,
+    text: str,
+    swallowed: tuple[type[BaseException], ...],
 ) -> None:
     async def falls_silent() -> AsyncIterator[ChatCompletionChunk]:
         for delta in text:
             yield chunk(delta)
-        await asyncio.Event().wait()
+        with suppress(*swallowed):
+            await asyncio.sleep(LIMIT)
 
     monkeypatch.setattr(stream_demo, "CHUNK_TIMEOUT", 0.01)
     create.return_value = falls_silent()
@@ -213,31 +222,44 @@ def test_silence_ends_the_stream(
 
 
 @pytest.mark.parametrize(
-    ("pause", "shown"),
+    ("pauses", "time_to_show", "shown"),
     [
-        (59.9, "12" + final("12")),
-        (60, "\nError occurred: no chunk for 60 seconds\n" + final("")),
+        ([59.9, 59.9, 59.9], 0, "12" + final("12")),
+        ([60, 0, 0], 0, "\nError occurred: no chunk for 60 seconds\n" + final("")),
+        ([0, 0, 60], 0, "1\nError occurred: no chunk for 60 seconds\n" + final("1")),
+        ([0, 0, 0], 61, "12" + final("12")),
     ],
+    ids=["steady", "silent at first", "silent later", "steady, but a slow screen"],
 )
 def test_silence_is_counted_from_chunk_to_chunk(
-    create: MagicMock, monkeypatch: pytest.MonkeyPatch, pause: float, shown: str
+    create: MagicMock,
+    monkeypatch: pytest.MonkeyPatch,
+    pauses: list[float],
+    time_to_show: float,
+    shown: str,
 ) -> None:
     now = 0.0
 
-    async def steady() -> AsyncIterator[ChatCompletionChunk]:
+    async def paced() -> AsyncIterator[ChatCompletionChunk]:
         nonlocal now
-        for content in ("1", None, "2"):
+        for content, pause in zip(["1", None, "2"], pauses, strict=True):
             now += pause
             for _ in range(2):  # A timer that is due by then goes off in between.
                 await asyncio.sleep(0)
             yield chunk(content)
 
+    class SlowScreen(Screen):
+        def flush(self) -> None:
+            nonlocal now
+            now += time_to_show
+            super().flush()
+
     async def main_by_that_clock() -> None:
         monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: now)
         await stream_demo.main()
 
-    create.return_value = steady()
-    with redirect_stdout(Screen()) as screen:
+    create.return_value = paced()
+    with redirect_stdout(SlowScreen()) as screen:
         asyncio.run(main_by_that_clock())
     assert str(screen) == shown
 
@@ -249,7 +271,7 @@ def test_cancellation_comes_out_after_the_text(create: MagicMock) -> None:
         async def waits() -> AsyncIterator[ChatCompletionChunk]:
             yield chunk("Hel")
             waiting.set()
-            await asyncio.Event().wait()
+            await asyncio.sleep(LIMIT)
 
         create.return_value = waits()
         task = asyncio.create_task(stream_demo.main())
@@ -315,15 +337,18 @@ def test_reader_may_go_away(create: MagicMock) -> None:
 
 @pytest.mark.usefixtures("no_arguments")
 @pytest.mark.parametrize(
-    ("stdout", "text"),
+    ("make_stdout", "text"),
     [
-        (io.TextIOWrapper(io.BytesIO(), encoding="ascii"), r"\u0434\u0430"),
-        (io.StringIO(), "да"),
+        (lambda: io.TextIOWrapper(io.BytesIO(), encoding="ascii"), r"\u0434\u0430"),
+        (io.StringIO, "да"),
     ],
     ids=["ASCII", "an IDE's"],
 )
-def test_any_stdout_will_do(create: MagicMock, stdout: TextIO, text: str) -> None:
+def test_any_stdout_will_do(
+    create: MagicMock, make_stdout: Callable[[], TextIO], text: str
+) -> None:
     create.return_value = stream("да")
+    stdout = make_stdout()
     with redirect_stdout(stdout):
         assert stream_demo.cli() == 0
     stdout.seek(0)
