@@ -33,7 +33,10 @@ async def main(
         **client_options: Options of AsyncClient, such as provider or base_url.
 
     Returns:
-        0, or 1 if the stream failed and the failure was reported.
+        0, or 1 if the stream failed, which is reported on standard output.
+
+    Raises:
+        asyncio.CancelledError, KeyboardInterrupt: After the text so far was shown.
     """
     accumulated_text = ""
     error: Exception | None = None
