@@ -11,7 +11,7 @@ from g4f.client import AsyncClient
 
 DEFAULT_PROMPT = "Say hello there!"
 DEFAULT_MODEL = "gpt-4"
-CHUNK_TIMEOUT = 60  # seconds; g4f itself waits for a silent provider without end
+CHUNK_TIMEOUT = 60  # seconds; by default g4f waits for a silent provider without end
 
 # All but newline and tab: an answer could steer the terminal with them (OWASP LLM05).
 CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -23,27 +23,36 @@ def without_control_characters(content: object) -> str:
 
 
 async def main(
-    prompt: str = DEFAULT_PROMPT, model: str = DEFAULT_MODEL, **client_options: object
+    prompt: str = DEFAULT_PROMPT,
+    model: str = DEFAULT_MODEL,
+    *,
+    provider: str | None = None,
+    base_url: str | None = None,
+    api_key: str | None = None,
 ) -> int:
     """Print the answer to a prompt as it arrives, then the whole of it once more.
 
     Args:
         prompt: What to say to the model.
         model: A model's name, as the provider knows it.
-        **client_options: Options of AsyncClient, such as provider or base_url.
+        provider: A g4f provider's name; None means Custom with base_url, else any.
+        base_url: URL of an API that is compatible with OpenAI's.
+        api_key: Key for that API or provider; any provider that is tried gets it.
 
     Returns:
         0, or 1 if the stream failed, which is reported on standard output.
 
     Raises:
+        OSError: Standard output could not be written.
         asyncio.CancelledError, KeyboardInterrupt: After the text so far was shown.
     """
-    accumulated_text = ""
-    error: Exception | None = None
-    loop = asyncio.get_running_loop()
+    if base_url is not None and provider is None:
+        provider = "Custom"  # Else g4f would choose, and might ask other servers.
+    accumulated_text = failure = ""
+    # Runs from here, but interrupts none of the blocking requests that g4f makes.
     deadline = asyncio.timeout(CHUNK_TIMEOUT)
     try:
-        client = AsyncClient(**client_options)
+        client = AsyncClient(provider=provider, base_url=base_url, api_key=api_key)
         # Not awaited: create() returns an async iterator. It can go online, and fail.
         stream = client.chat.completions.create(
             model=model,
@@ -52,68 +61,64 @@ async def main(
         )
         async with deadline:
             async for chunk in stream:
-                # Not every chunk carries text: the last one's content is None.
+                # The closing usage chunk has no choices at OpenAI, no content in g4f.
                 if chunk.choices and chunk.choices[0].delta.content:
                     # Content can be an object, such as g4f's Sources.
                     delta = without_control_characters(chunk.choices[0].delta.content)
                     print(delta, end="", flush=True)
                     accumulated_text += delta
                 # Last, for the time that a slow screen takes is not silence.
-                deadline.reschedule(loop.time() + CHUNK_TIMEOUT)
+                deadline.reschedule(asyncio.get_running_loop().time() + CHUNK_TIMEOUT)
+        if deadline.expired():  # Some providers end normally when cancelled.
+            raise TimeoutError
     except Exception as exc:
-        error = exc
-    finally:
-        # Ctrl-C, which is no Exception, comes by here too.
+        # Some exceptions have no message, such as ConnectionError().
+        failure = without_control_characters(exc) or type(exc).__name__
+        if api_key:  # Some errors quote it, such as that of an invalid header.
+            failure = failure.replace(repr(api_key)[1:-1], "***")
         if deadline.expired():
-            error = TimeoutError(f"no chunk for {CHUNK_TIMEOUT} seconds")
-        if error is not None:
-            # Some exceptions have no message, such as ConnectionError().
-            message = without_control_characters(error) or type(error).__name__
-            print(f"\nError occurred: {message}")
+            failure = f"no chunk for {CHUNK_TIMEOUT} seconds"
+    finally:  # Ctrl-C, which is no Exception, comes by here too.
+        if failure:
+            print(f"\nError occurred: {failure}")
         # Flushed, or a reader that has gone away would be noticed only at exit.
         print(f"\n\nFinal accumulated text: {accumulated_text}", flush=True)
-    return 0 if error is None else 1
+    return 1 if failure else 0
 
 
 def cli() -> int:
     """Run main() with the command line's arguments and return the exit status."""
-    parser = argparse.ArgumentParser(
-        description="Stream an answer from a model through g4f.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    parser = argparse.ArgumentParser(description="Stream a model's answer through g4f.")
+    default = "(default: %(default)s)"
+    parser.add_argument(
+        "prompt", nargs="?", default=DEFAULT_PROMPT, help=f"what to say {default}"
     )
     parser.add_argument(
-        "prompt",
-        nargs="?",
-        default=DEFAULT_PROMPT,
-        metavar="PROMPT",
-        help="what to say",
+        "--model", default=DEFAULT_MODEL, help=f"name of the model {default}"
     )
-    parser.add_argument("--model", default=DEFAULT_MODEL, help="name of the model")
-    # Options that are not given are left out, so that AsyncClient's defaults hold.
     parser.add_argument(
         "--provider",
-        default=argparse.SUPPRESS,
-        metavar="NAME",
-        help="name of a g4f provider (default: g4f's choice)",
+        help="name of a g4f provider (default: g4f's choice; Custom with --base-url)",
     )
-    parser.add_argument(
-        "--base-url",
-        default=argparse.SUPPRESS,
-        metavar="URL",
-        help="URL of an API, for --provider Custom (default: the provider's own)",
-    )
-    arguments = vars(parser.parse_args())
+    parser.add_argument("--base-url", help="URL of an API compatible with OpenAI's")
+    parser.add_argument("--api-key", help="key for that provider or API")
+    arguments = parser.parse_args()
+    if arguments.api_key is not None and not (arguments.provider or arguments.base_url):
+        # g4f would hand the key to each provider that it tries.
+        parser.error("--api-key needs --provider or --base-url")
 
     # A console may lack the answer's characters. An IDE's stdout cannot be told so.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        return asyncio.run(main(**arguments))
+        return asyncio.run(main(**vars(arguments)))
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:
+    except OSError as exc:  # Of standard output: main() reports all others.
         # Python flushes stdout once more when it exits, which would fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(exc, BrokenPipeError):
+            parser.exit(1, f"{parser.prog}: error: {exc}\n")
         return 1
 
 

@@ -16,7 +16,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 SCRIPT = str(Path(__file__).parent.parent / "stream_demo.py")
-LIMIT = 20  # seconds, after which what a test waits for has failed
+LIMIT = 60  # seconds, after which what a test waits for has failed
 
 posix_only = pytest.mark.skipif(os.name != "posix", reason="POSIX's signals and pipes")
 
@@ -29,7 +29,8 @@ class Provider:
         script: Packets to send, and events to wait for between them.
         cut: Whether the connection is closed where the script ends, in mid-answer.
         status: The HTTP status; other than 200, the answer is the error "no quota".
-        requests: The bodies of the requests so far.
+        requests: The bodies of the requests for an answer so far.
+        authorizations: That header of each request so far.
     """
 
     def __init__(self) -> None:
@@ -38,14 +39,17 @@ class Provider:
         self.cut = False
         self.status = 200
         self.requests: list[dict[str, Any]] = []
+        self.authorizations: list[str | None] = []
 
     async def list_models(self, request: web.Request) -> web.Response:
+        self.authorizations.append(request.headers.get("Authorization"))
         return web.json_response({"data": []})
 
     async def complete_chat(self, request: web.Request) -> web.StreamResponse:
         self.requests.append(await request.json())
+        self.authorizations.append(request.headers.get("Authorization"))
         if self.status != 200:
-            body = {"error": {"message": "no quota"}}
+            body = {"error": {"message": f"{self.authorizations[-1]}: no quota"}}
             return web.json_response(body, status=self.status)
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
@@ -93,20 +97,15 @@ def unused_url() -> Iterator[str]:
 
 @pytest.fixture
 def environment(tmp_path: Path, unused_url: str) -> dict[str, str]:
-    """The user's variables, but a home of its own and no way to the internet."""
-    home = ("HOME", "USERPROFILE", "APPDATA", "G4F_CONFIG_DIR", "G4F_CACHE_DIR")
-    return (
-        os.environ
-        | dict.fromkeys(home, str(tmp_path))
-        | dict.fromkeys(("PYTHONDEVMODE", "PYTHONUNBUFFERED"), "")
-        | {
-            "PYTHONDONTWRITEBYTECODE": "1",
-            "PYTHONIOENCODING": "utf-8",
-            "http_proxy": unused_url,
-            "https_proxy": unused_url,
-            "no_proxy": "127.0.0.1",
-        }
-    )
+    """None of the developer's variables, but a home and no way to the internet."""
+    return dict.fromkeys(("HOME", "USERPROFILE", "APPDATA"), str(tmp_path)) | {
+        "SYSTEMROOT": os.environ.get("SYSTEMROOT", ""),  # Windows needs it.
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONIOENCODING": "utf-8",
+        "http_proxy": unused_url,
+        "https_proxy": unused_url,
+        "no_proxy": "127.0.0.1",
+    }
 
 
 @pytest.fixture
@@ -117,10 +116,20 @@ def interruptible() -> Iterator[None]:
     signal.signal(signal.SIGINT, previous)
 
 
+class Process(subprocess.Popen[bytes]):
+    """A process that says so when it was ended for taking too long."""
+
+    overdue = ""
+
+    def end(self) -> None:
+        self.overdue = f"ended after {LIMIT} seconds"
+        self.kill()
+
+
 @pytest.fixture
 def start(
     provider: Provider, environment: dict[str, str]
-) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+) -> Iterator[Callable[..., Process]]:
     """Start the command, which asks the provider unless more arguments say otherwise.
 
     It runs inside of another command if one is given, with the variables set, and no
@@ -129,18 +138,20 @@ def start(
     started = []
 
     def start(
-        *more: str, inside: Sequence[str] = (), **variables: str
-    ) -> subprocess.Popen[bytes]:
-        command = [sys.executable, SCRIPT, "--provider", "Custom"]
-        process = subprocess.Popen(
-            [*inside, *command, "--base-url", provider.url, *more],
+        *more: str,
+        inside: Sequence[str] = (),
+        stdout: int = subprocess.PIPE,
+        **variables: str,
+    ) -> Process:
+        process = Process(
+            [*inside, sys.executable, SCRIPT, "--base-url", provider.url, *more],
             bufsize=0,
             stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
+            stdout=stdout,
             stderr=subprocess.PIPE,
             env=environment | variables,
         )
-        watchdog = threading.Timer(LIMIT, process.kill)
+        watchdog = threading.Timer(LIMIT, process.end)
         watchdog.start()
         started.append((process, watchdog))
         return process

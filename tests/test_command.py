@@ -11,10 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import conftest
 import pytest
-from conftest import LIMIT, SCRIPT, Provider, posix_only
+from conftest import LIMIT, SCRIPT, Process, Provider, posix_only
 
-Process = subprocess.Popen[bytes]
 Start = Callable[..., Process]
 
 # Runs a command at a terminal of its own and hands on what is typed and shown there.
@@ -24,26 +24,38 @@ TERMINAL = [
     "import os, pty, sys\nsys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))",
 ]
 
+# Runs a command that can't make a file longer than a number of bytes.
+SMALL_DISK = [
+    sys.executable,
+    "-c",
+    "import os, resource, sys\n"
+    "resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)\n"
+    "os.execv(sys.argv[2], sys.argv[2:])",
+]
 
-def event(delta: str) -> bytes:
+
+def event(delta: str, kind: str = "content") -> bytes:
     """Return a delta as the server-sent event that brings it."""
-    data = json.dumps({"choices": [{"delta": {"content": delta}}]}, ensure_ascii=False)
+    data = json.dumps({"choices": [{"delta": {kind: delta}}]}, ensure_ascii=False)
     return f"data: {data}\n\n".encode()
 
 
 def read(process: Process) -> bytes:
     """Return what has arrived on standard output, or wait until something has."""
     assert process.stdout
-    return process.stdout.read(1000)
+    text = process.stdout.read(1000)
+    assert not process.overdue
+    return text
 
 
 def outcome(process: Process) -> tuple[int, str, str]:
     """Return exit status, standard output, standard error."""
     stdout, stderr = process.communicate()
+    assert not process.overdue
     newline = os.linesep
     return (
         process.returncode,
-        stdout.decode().replace(newline, "\n"),
+        (stdout or b"").decode().replace(newline, "\n"),
         stderr.decode().replace(newline, "\n"),
     )
 
@@ -81,6 +93,36 @@ def test_prompt_and_model_reach_the_provider(
     assert request["model"] == model
     assert request["messages"] == [{"role": "user", "content": prompt}]
     assert request["stream"] is True
+
+
+def test_chunks_without_text_show_nothing(provider: Provider, start: Start) -> None:
+    usage = b'data: {"choices": [], "usage": {"total_tokens": 3}}\n\n'
+    provider.script = [event("Hm", kind="reasoning_content"), event("Hello"), usage]
+    assert outcome(start()) == (0, "Hello\n\nFinal accumulated text: Hello\n", "")
+
+
+@pytest.mark.parametrize(
+    ("more", "authorization"),
+    [([], None), (["--api-key", "secret"], "Bearer secret")],
+    ids=["no key", "key"],
+)
+def test_only_the_key_that_is_given_reaches_the_provider(
+    provider: Provider, start: Start, more: list[str], authorization: str | None
+) -> None:
+    outcome(start(*more, OPENAI_API_KEY="another", CUSTOM_API_KEY="another"))
+    assert provider.authorizations == [authorization] * 2
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [("secret", r".*Bearer \*\*\*: no quota"), ("secret\r", r".*Bearer \*\*\*.*")],
+    ids=["refused", "not for a header"],
+)
+def test_key_is_not_shown(
+    provider: Provider, start: Start, key: str, message: str
+) -> None:
+    provider.status = 401
+    assert_failed(start("--api-key", key), "", message)
 
 
 def test_deltas_arrive_one_by_one(provider: Provider, start: Start) -> None:
@@ -135,6 +177,10 @@ def test_nobody_listening_is_reported(start: Start, unused_url: str) -> None:
     assert_failed(start("--base-url", f"{unused_url}/v1"), "", ".*127.0.0.1.*")
 
 
+def test_empty_base_url_is_reported(provider: Provider, start: Start) -> None:
+    assert_failed(start("--base-url", ""), "", "Invalid URL.*")
+
+
 def test_unknown_provider_is_reported(provider: Provider, start: Start) -> None:
     assert_failed(start("--provider", "Nope"), "", ".*not found: Nope")
     assert provider.requests == []
@@ -165,7 +211,7 @@ def test_ctrl_c_at_a_terminal_shows_the_text_so_far(
 
 
 @posix_only
-def test_reader_may_go_away(provider: Provider, start: Start) -> None:
+def test_closed_pipe_is_no_traceback(provider: Provider, start: Start) -> None:
     gone = threading.Event()
     provider.script = [event("1 "), gone, event("2 ")]
     process = start()
@@ -174,6 +220,36 @@ def test_reader_may_go_away(provider: Provider, start: Start) -> None:
     process.stdout.close()
     gone.set()
     assert outcome(process) == (1, "", "")
+
+
+@posix_only
+@pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
+@pytest.mark.parametrize(
+    ("room", "status", "shown"),
+    [("0", 200, ""), ("3", 200, "1 2"), ("0", 500, "")],
+    ids=["first delta", "mid-stream", "report of a failure"],
+)
+def test_full_disk_is_reported(
+    provider: Provider,
+    start: Start,
+    tmp_path: Path,
+    room: str,
+    status: int,
+    shown: str,
+    unbuffered: str,
+) -> None:
+    provider.script = [event("1 "), event("2 "), event("3 ")]
+    provider.status = status
+    output = tmp_path / "output"
+    with output.open("wb") as stdout:
+        process = start(
+            inside=[*SMALL_DISK, room],
+            stdout=stdout.fileno(),
+            PYTHONUNBUFFERED=unbuffered,
+        )
+    message = "stream_demo.py: error: [Errno 27] File too large\n"
+    assert outcome(process) == (1, "", message)
+    assert output.read_text() == shown
 
 
 def test_console_may_speak_only_ascii(provider: Provider, start: Start) -> None:
@@ -194,12 +270,13 @@ def test_help_shows_the_defaults_and_sends_nothing(
     status, stdout, stderr = outcome(start("--help", COLUMNS="200"))
     assert (status, stderr) == (0, "")
     for line in (
-        "Stream an answer from a model through g4f.",
-        " PROMPT what to say (default: Say hello there!)",
+        "Stream a model's answer through g4f.",
+        " prompt what to say (default: Say hello there!)",
         " --model MODEL name of the model (default: gpt-4)",
-        " --provider NAME name of a g4f provider (default: g4f's choice)",
-        " --base-url URL URL of an API, for --provider Custom "
-        "(default: the provider's own)",
+        " --provider PROVIDER name of a g4f provider "
+        "(default: g4f's choice; Custom with --base-url)",
+        " --base-url BASE_URL URL of an API compatible with OpenAI's",
+        " --api-key API_KEY key for that provider or API",
     ):
         assert line in re.sub(" +", " ", stdout).splitlines()
     assert provider.requests == []
@@ -213,6 +290,17 @@ def test_wrong_usage_sends_nothing(
     assert (status, stdout) == (2, "")
     assert re.fullmatch(r"usage: .*\n.*: error: .*\n", stderr, re.DOTALL)
     assert provider.requests == []
+
+
+def test_process_that_takes_too_long_is_ended_and_says_so(
+    provider: Provider, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conftest, "LIMIT", 0.1)
+    provider.script = [threading.Event()]
+    process = start()
+    for wait in (read, outcome):
+        with pytest.raises(AssertionError, match="ended after 0.1 seconds"):
+            wait(process)
 
 
 def test_import_does_nothing(environment: dict[str, str]) -> None:

@@ -1,13 +1,15 @@
 """What main() and cli() promise, with the client's stream mocked."""
 
 import asyncio
+import errno
+import gc
 import io
 import os
 import runpy
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import redirect_stdout, suppress
-from typing import TextIO
+from typing import Any, TextIO
 from unittest.mock import MagicMock, create_autospec
 
 import pytest
@@ -18,7 +20,12 @@ from g4f.providers.response import ImageResponse, Sources
 import stream_demo
 
 HELLO = "Say hello there!"
-LOCAL = {"provider": "Custom", "base_url": "http://localhost:11434/v1"}
+LOCAL = {"base_url": "http://localhost:11434/v1"}
+KEYED = {"provider": "Groq", "api_key": "secret"}
+NO_OPTIONS = dict.fromkeys(("provider", "base_url", "api_key"))
+
+SOURCES = Sources([{"url": "https://example.com", "title": "Cats"}])
+IMAGE = ImageResponse("https://example.com/1.png", "cat")
 
 
 @pytest.fixture
@@ -35,6 +42,14 @@ def create(client: MagicMock) -> MagicMock:
     """The mock of what opens the stream, which is empty unless a test sets another."""
     mock: MagicMock = client.return_value.chat.completions.create
     mock.return_value = stream()
+    return mock
+
+
+@pytest.fixture
+def main(monkeypatch: pytest.MonkeyPatch) -> MagicMock:
+    """A mock for cli() to call."""
+    mock: MagicMock = create_autospec(stream_demo.main)
+    monkeypatch.setattr(stream_demo, "main", mock)
     return mock
 
 
@@ -70,10 +85,10 @@ async def stream(*steps: object) -> AsyncIterator[ChatCompletionChunk]:
         yield step if isinstance(step, ChatCompletionChunk) else chunk(step)
 
 
-def run_main() -> tuple[int, str]:
+def run_main(**options: Any) -> tuple[int, str]:
     """Return the status of main() and what it showed."""
     with redirect_stdout(Screen()) as screen:
-        status = asyncio.run(stream_demo.main())
+        status = asyncio.run(stream_demo.main(**options))
     return status, str(screen)
 
 
@@ -88,22 +103,31 @@ def final(text: str) -> str:
         ({}, HELLO, "gpt-4", {}),
         ({"prompt": "Как дела?"}, "Как дела?", "gpt-4", {}),
         ({"model": "gpt-4o"}, HELLO, "gpt-4o", {}),
-        (LOCAL, HELLO, "gpt-4", LOCAL),
+        (LOCAL, HELLO, "gpt-4", LOCAL | {"provider": "Custom"}),
+        ({"base_url": ""}, HELLO, "gpt-4", {"base_url": "", "provider": "Custom"}),
+        (LOCAL | KEYED, HELLO, "gpt-4", LOCAL | KEYED),
     ],
 )
 def test_request(
     client: MagicMock,
     create: MagicMock,
-    keywords: dict[str, str],
+    keywords: dict[str, Any],
     prompt: str,
     model: str,
     client_options: dict[str, str],
 ) -> None:
     asyncio.run(stream_demo.main(**keywords))
-    client.assert_called_once_with(**client_options)
+    client.assert_called_once_with(**NO_OPTIONS | client_options)
     create.assert_called_once_with(
         model=model, messages=[{"role": "user", "content": prompt}], stream=True
     )
+
+
+def test_misspelt_option_sends_nothing(client: MagicMock) -> None:
+    misspelt: dict[str, Any] = {"provdier": "Custom"}
+    with pytest.raises(TypeError, match="provdier"):
+        asyncio.run(stream_demo.main(HELLO, **misspelt))
+    client.assert_not_called()
 
 
 @pytest.mark.parametrize(
@@ -116,16 +140,8 @@ def test_request(
         pytest.param(["a", chunk(choices=None), "b"], "ab", id="no choices"),
         pytest.param(["a", chunk(""), "b"], "ab", id="empty content"),
         pytest.param(["a", chunk(None), "b"], "ab", id="no content"),
-        pytest.param(
-            ["a", Sources([{"url": "https://example.com", "title": "Cats"}]), "b"],
-            "a\n\n\n\n> [0] [Cats](https://example.com)b",
-            id="sources",
-        ),
-        pytest.param(
-            ["a", ImageResponse("https://example.com/1.png", "cat"), "b"],
-            "a[![cat](https://example.com/1.png)](https://example.com/1.png)b",
-            id="image",
-        ),
+        pytest.param(["a", SOURCES, "b"], f"a{SOURCES}b", id="sources"),
+        pytest.param(["a", IMAGE, "b"], f"a{IMAGE}b", id="image"),
         pytest.param(
             ["\x1b", "]0;title\x07", "\x1b[", "2J"],
             "]0;title[2J",
@@ -197,6 +213,30 @@ def test_failure_in_the_stream(
     assert run_main() == (1, text + report + final(text))
 
 
+@pytest.mark.parametrize("key", ["secret", "secret\r"])
+def test_key_is_not_shown(create: MagicMock, key: str) -> None:
+    create.return_value = stream("Hel", ValueError(f"invalid: {f'Bearer {key}'!r}"))
+    report = "\nError occurred: invalid: 'Bearer ***'\n"
+    assert run_main(api_key=key) == (1, "Hel" + report + final("Hel"))
+
+
+def test_failure_is_not_kept(create: MagicMock) -> None:
+    class Failure(Exception):
+        """Found by its type among all objects that are alive."""
+
+    async def fails() -> AsyncIterator[ChatCompletionChunk]:
+        yield chunk("Hel")
+        raise Failure
+
+    create.return_value = fails()
+    gc.disable()
+    try:
+        run_main()
+        assert not any(isinstance(thing, Failure) for thing in gc.get_objects())
+    finally:
+        gc.enable()
+
+
 @pytest.mark.parametrize("text", ["", "Hel"])
 @pytest.mark.parametrize(
     "swallowed",
@@ -238,6 +278,7 @@ def test_silence_is_counted_from_chunk_to_chunk(
     time_to_show: float,
     shown: str,
 ) -> None:
+    # No test waits for a minute: pauses and a slow screen move the event loop's clock.
     now = 0.0
 
     async def paced() -> AsyncIterator[ChatCompletionChunk]:
@@ -294,23 +335,42 @@ def test_keyboard_interrupt_comes_out_after_the_text(create: MagicMock) -> None:
 @pytest.mark.parametrize(
     ("arguments", "keywords"),
     [
-        ([], {"prompt": HELLO, "model": "gpt-4"}),
-        (["Как дела?"], {"prompt": "Как дела?", "model": "gpt-4"}),
-        (["--model", "gpt-4o"], {"prompt": HELLO, "model": "gpt-4o"}),
-        (
-            ["--provider", "Custom", "--base-url", LOCAL["base_url"]],
-            {"prompt": HELLO, "model": "gpt-4", **LOCAL},
-        ),
+        ([], {}),
+        (["Как дела?"], {"prompt": "Как дела?"}),
+        (["--", "-h?"], {"prompt": "-h?"}),
+        (["--model", "gpt-4o"], {"model": "gpt-4o"}),
+        (["--base-url", LOCAL["base_url"]], LOCAL),
+        (["--base-url", LOCAL["base_url"], "--api-key", ""], LOCAL | {"api_key": ""}),
+        (["--provider", "Groq", "--api-key", "secret"], KEYED),
     ],
 )
 def test_command_line(
-    monkeypatch: pytest.MonkeyPatch, arguments: list[str], keywords: dict[str, str]
+    main: MagicMock,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    keywords: dict[str, str],
 ) -> None:
-    main = create_autospec(stream_demo.main)
-    monkeypatch.setattr(stream_demo, "main", main)
     monkeypatch.setattr(sys, "argv", [SCRIPT, *arguments])
     stream_demo.cli()
-    main.assert_called_once_with(**keywords)
+    defaults = {"prompt": HELLO, "model": "gpt-4", **NO_OPTIONS}
+    main.assert_called_once_with(**defaults | keywords)
+
+
+@pytest.mark.parametrize("key", ["secret", ""])
+def test_key_for_nobody_is_wrong_usage(
+    main: MagicMock,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    key: str,
+) -> None:
+    monkeypatch.setattr(sys, "argv", [SCRIPT, "--api-key", key])
+    with pytest.raises(SystemExit) as exit_info:
+        stream_demo.cli()
+    assert exit_info.value.code == 2
+    main.assert_not_called()
+    message = capsys.readouterr().err
+    assert "error: --api-key needs --provider or --base-url" in message
+    assert "secret" not in message
 
 
 @pytest.mark.usefixtures("no_arguments")
@@ -333,6 +393,22 @@ def test_reader_may_go_away(create: MagicMock) -> None:
     # Leaving the block flushes, as Python does at exit.
     with open(writer, "w") as stdout, redirect_stdout(stdout):
         assert stream_demo.cli() == 1
+
+
+@pytest.mark.usefixtures("no_arguments")
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EINVAL])
+def test_output_that_cannot_be_written_is_one_line(
+    main: MagicMock, capsys: pytest.CaptureFixture[str], number: int
+) -> None:
+    main.side_effect = error = OSError(number, os.strerror(number))
+    with (
+        open(os.devnull, "w") as stdout,
+        redirect_stdout(stdout),
+        pytest.raises(SystemExit) as exit_info,
+    ):
+        stream_demo.cli()
+    assert exit_info.value.code == 1
+    assert capsys.readouterr().err == f"stream_demo.py: error: {error}\n"
 
 
 @pytest.mark.usefixtures("no_arguments")
