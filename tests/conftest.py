@@ -132,19 +132,20 @@ def start(
 ) -> Iterator[Callable[..., Process]]:
     """Start the command, which asks the provider unless more arguments say otherwise.
 
-    It runs inside of another command if one is given, with the variables set, and no
-    longer than LIMIT.
+    Another script can be started in its place, and either inside of another command,
+    with the variables set. It runs no longer than LIMIT.
     """
     started = []
 
     def start(
         *more: str,
+        script: str = SCRIPT,
         inside: Sequence[str] = (),
         stdout: int = subprocess.PIPE,
         **variables: str,
     ) -> Process:
         process = Process(
-            [*inside, sys.executable, SCRIPT, "--base-url", provider.url, *more],
+            [*inside, sys.executable, script, "--base-url", provider.url, *more],
             bufsize=0,
             stdin=subprocess.PIPE,
             stdout=stdout,

@@ -33,10 +33,14 @@ SMALL_DISK = [
     "os.execv(sys.argv[2], sys.argv[2:])",
 ]
 
+THOUGHT = b'data: {"choices": [{"delta": {"reasoning_content": "Hm"}}]}\n\n'
+USAGE = b'data: {"choices": [], "usage": {"total_tokens": 3}}\n\n'
+OVERLOADED = b'data: {"error": "overloaded"}\n\n'
 
-def event(delta: str, kind: str = "content") -> bytes:
+
+def event(delta: str) -> bytes:
     """Return a delta as the server-sent event that brings it."""
-    data = json.dumps({"choices": [{"delta": {kind: delta}}]}, ensure_ascii=False)
+    data = json.dumps({"choices": [{"delta": {"content": delta}}]}, ensure_ascii=False)
     return f"data: {data}\n\n".encode()
 
 
@@ -96,8 +100,7 @@ def test_prompt_and_model_reach_the_provider(
 
 
 def test_chunks_without_text_show_nothing(provider: Provider, start: Start) -> None:
-    usage = b'data: {"choices": [], "usage": {"total_tokens": 3}}\n\n'
-    provider.script = [event("Hm", kind="reasoning_content"), event("Hello"), usage]
+    provider.script = [THOUGHT, event("Hello"), USAGE]
     assert outcome(start()) == (0, "Hello\n\nFinal accumulated text: Hello\n", "")
 
 
@@ -153,11 +156,7 @@ def test_character_may_be_cut_between_packets(provider: Provider, start: Start) 
         ({"status": 401}, "", ".*401.*no quota"),
         ({"status": 429}, "", ".*429.*no quota"),
         ({"status": 500}, "", ".*500.*no quota"),
-        (
-            {"script": [event("Hel"), b'data: {"error": "overloaded"}\n\n']},
-            "Hel",
-            ".*overloaded",
-        ),
+        ({"script": [event("Hel"), OVERLOADED]}, "Hel", ".*overloaded"),
         ({"script": [event("Hel")], "cut": True}, "Hel", ".+"),
     ],
     ids=["401", "429", "500", "error in the stream", "connection cut"],
@@ -292,6 +291,53 @@ def test_wrong_usage_sends_nothing(
     assert provider.requests == []
 
 
+@pytest.fixture
+def bare_loop(provider: Provider, tmp_path: Path) -> str:
+    """The README's bare loop, as a script that asks the provider."""
+    readme = Path(SCRIPT).with_name("README.md").read_text(encoding="utf-8")
+    [loop] = re.findall("```python\n(.*?)```", readme, re.DOTALL)
+    script = tmp_path / "bare_loop.py"
+    options = f'provider="Custom", base_url="{provider.url}"'
+    script.write_text(loop.replace("AsyncClient()", f"AsyncClient({options})"))
+    return str(script)
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "status", "stdout", "stderr"),
+    [
+        ({"script": [THOUGHT, event("Hi"), USAGE]}, 0, "(None)+Hi(None)+", ""),
+        ({"script": [event("\x1b[2J")]}, 0, "\x1b\\[2JNone", ""),
+        ({"status": 429}, 1, "", "Traceback.*no quota\n"),
+        ({"script": [event("Hi"), OVERLOADED]}, 1, "Hi", "Traceback.*overloaded\n"),
+    ],
+    ids=["without text", "control characters", "refused", "failed in mid-answer"],
+)
+def test_bare_loop_gets_wrong_what_the_readme_says(
+    provider: Provider,
+    start: Start,
+    bare_loop: str,
+    behaviour: dict[str, Any],
+    status: int,
+    stdout: str,
+    stderr: str,
+) -> None:
+    vars(provider).update(behaviour)
+    returned, *shown = outcome(start(script=bare_loop))
+    assert returned == status
+    for text, pattern in zip(shown, (stdout, stderr), strict=True):
+        assert re.fullmatch(pattern, text, re.DOTALL)
+
+
+def test_bare_loop_holds_deltas_back(
+    provider: Provider, start: Start, bare_loop: str
+) -> None:
+    later = threading.Event()
+    provider.script = [event("1 "), later, event("2 ")]
+    process = start(script=bare_loop)
+    threading.Timer(1, later.set).start()
+    assert read(process) == b"1 2 None"
+
+
 def test_process_that_takes_too_long_is_ended_and_says_so(
     provider: Provider, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -301,6 +347,17 @@ def test_process_that_takes_too_long_is_ended_and_says_so(
     for wait in (read, outcome):
         with pytest.raises(AssertionError, match="ended after 0.1 seconds"):
             wait(process)
+
+
+@pytest.fixture
+def noisy_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A developer's variable that makes Python write to standard error."""
+    monkeypatch.setenv("PYTHONPROFILEIMPORTTIME", "1")
+
+
+@pytest.mark.usefixtures("noisy_variable")
+def test_developers_variables_do_not_matter(start: Start) -> None:
+    assert outcome(start()) == (0, "\n\nFinal accumulated text: \n", "")
 
 
 def test_import_does_nothing(environment: dict[str, str]) -> None:
