@@ -369,7 +369,7 @@ def test_key_for_nobody_is_wrong_usage(
     assert exit_info.value.code == 2
     main.assert_not_called()
     message = capsys.readouterr().err
-    assert "error: --api-key needs --provider or --base-url" in message
+    assert "--api-key needs --provider or --base-url" in message
     assert "secret" not in message
 
 
