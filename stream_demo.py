@@ -37,23 +37,23 @@ async def main(
         model: A model's name, as the provider knows it.
         provider: A g4f provider's name; None means Custom with base_url, else any.
         base_url: URL of an API that is compatible with OpenAI's.
-        api_key: Key for that API or provider; any provider that is tried gets it.
+        api_key: Its key. With neither of them, g4f hands it to all that it tries.
 
     Returns:
         0, or 1 if the stream failed, which is reported on standard output.
 
     Raises:
         OSError: Standard output could not be written.
-        asyncio.CancelledError, KeyboardInterrupt: After the text so far was shown.
+        asyncio.CancelledError, KeyboardInterrupt: Once the text so far was shown.
     """
     if base_url is not None and provider is None:
         provider = "Custom"  # Else g4f would choose, and might ask other servers.
     accumulated_text = failure = ""
-    # Runs from here, but interrupts none of the blocking requests that g4f makes.
+    # Its time runs from here. It can't interrupt the blocking requests that g4f makes.
     deadline = asyncio.timeout(CHUNK_TIMEOUT)
     try:
         client = AsyncClient(provider=provider, base_url=base_url, api_key=api_key)
-        # Not awaited: create() returns an async iterator. It can go online, and fail.
+        # Not awaited: create() returns an async iterator, but can go online and fail.
         stream = client.chat.completions.create(
             model=model,
             messages=[{"role": "user", "content": prompt}],
@@ -61,23 +61,23 @@ async def main(
         )
         async with deadline:
             async for chunk in stream:
-                # The closing usage chunk has no choices at OpenAI, no content in g4f.
+                # OpenAI's last chunk has no choices; g4f's and thoughts, no content.
                 if chunk.choices and chunk.choices[0].delta.content:
                     # Content can be an object, such as g4f's Sources.
                     delta = without_control_characters(chunk.choices[0].delta.content)
                     print(delta, end="", flush=True)
                     accumulated_text += delta
-                # Last, for the time that a slow screen takes is not silence.
+                # After print(), so that a slow screen does not count as silence.
                 deadline.reschedule(asyncio.get_running_loop().time() + CHUNK_TIMEOUT)
-        if deadline.expired():  # Some providers end normally when cancelled.
+        if deadline.expired():  # A provider may end normally when cancelled.
             raise TimeoutError
     except Exception as exc:
-        # Some exceptions have no message, such as ConnectionError().
-        failure = without_control_characters(exc) or type(exc).__name__
-        if api_key:  # Some errors quote it, such as that of an invalid header.
-            failure = failure.replace(repr(api_key)[1:-1], "***")
         if deadline.expired():
             failure = f"no chunk for {CHUNK_TIMEOUT} seconds"
+        else:  # Some exceptions have no message, such as ConnectionError().
+            failure = without_control_characters(exc) or type(exc).__name__
+        for part in (api_key or "").split():  # Some errors quote the key.
+            failure = failure.replace(part, "***")
     finally:  # Ctrl-C, which is no Exception, comes by here too.
         if failure:
             print(f"\nError occurred: {failure}")
@@ -107,7 +107,7 @@ def cli() -> int:
         # g4f would hand the key to each provider that it tries.
         parser.error("--api-key needs --provider or --base-url")
 
-    # A console may lack the answer's characters. An IDE's stdout cannot be told so.
+    # A console may lack the answer's characters. An IDE's stdout can't be reconfigured.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
@@ -115,7 +115,7 @@ def cli() -> int:
     except KeyboardInterrupt:
         return 130
     except OSError as exc:  # Of standard output: main() reports all others.
-        # Python flushes stdout once more when it exits, which would fail again.
+        # Python flushes stdout once more at exit: into nothing, or it would fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if not isinstance(exc, BrokenPipeError):
             parser.exit(1, f"{parser.prog}: error: {exc}\n")

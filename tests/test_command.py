@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -228,7 +229,7 @@ def test_closed_pipe_is_no_traceback(provider: Provider, start: Start) -> None:
     [("0", 200, ""), ("3", 200, "1 2"), ("0", 500, "")],
     ids=["first delta", "mid-stream", "report of a failure"],
 )
-def test_full_disk_is_reported(
+def test_file_that_cannot_grow_is_reported(
     provider: Provider,
     start: Start,
     tmp_path: Path,
@@ -336,6 +337,18 @@ def test_bare_loop_holds_deltas_back(
     process = start(script=bare_loop)
     threading.Timer(1, later.set).start()
     assert read(process) == b"1 2 None"
+
+
+@posix_only
+def test_bare_loop_ends_with_a_traceback_after_ctrl_c(
+    provider: Provider, start: Start, bare_loop: str, interruptible: None
+) -> None:
+    provider.script = [event("1 "), threading.Event()]
+    process = start(script=bare_loop)
+    while not provider.requests and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    assert outcome(process)[2].startswith("Traceback")
 
 
 def test_process_that_takes_too_long_is_ended_and_says_so(

@@ -213,14 +213,23 @@ def test_failure_in_the_stream(
     assert run_main() == (1, text + report + final(text))
 
 
-@pytest.mark.parametrize("key", ["secret", "secret\r"])
-def test_key_is_not_shown(create: MagicMock, key: str) -> None:
-    create.return_value = stream("Hel", ValueError(f"invalid: {f'Bearer {key}'!r}"))
-    report = "\nError occurred: invalid: 'Bearer ***'\n"
+@pytest.mark.parametrize(
+    ("key", "quoted", "shown"),
+    [
+        ("secret", "Bearer secret", "Bearer ***"),
+        ("secret\r", r"'Bearer secret\r'", r"'Bearer ***\r'"),
+        ("KEY=\nsecret", r"'Bearer KEY=\nsecret'", r"'Bearer ***\n***'"),
+        (" ", "Bearer ", "Bearer "),
+    ],
+    ids=["a key", "a line end too many", "two lines", "blank"],
+)
+def test_key_is_not_shown(create: MagicMock, key: str, quoted: str, shown: str) -> None:
+    create.return_value = stream("Hel", ValueError(f"no quota: {quoted}"))
+    report = f"\nError occurred: no quota: {shown}\n"
     assert run_main(api_key=key) == (1, "Hel" + report + final("Hel"))
 
 
-def test_failure_is_not_kept(create: MagicMock) -> None:
+def test_failure_is_not_kept_alive_by_a_reference_cycle(create: MagicMock) -> None:
     class Failure(Exception):
         """Found by its type among all objects that are alive."""
 
@@ -369,7 +378,7 @@ def test_key_for_nobody_is_wrong_usage(
     assert exit_info.value.code == 2
     main.assert_not_called()
     message = capsys.readouterr().err
-    assert "--api-key needs --provider or --base-url" in message
+    assert "--api-key needs --provider or --base-url\n" in message
     assert "secret" not in message
 
 
@@ -393,6 +402,13 @@ def test_reader_may_go_away(create: MagicMock) -> None:
     # Leaving the block flushes, as Python does at exit.
     with open(writer, "w") as stdout, redirect_stdout(stdout):
         assert stream_demo.cli() == 1
+
+
+@pytest.mark.usefixtures("no_arguments")
+def test_bug_is_not_taken_for_the_output(main: MagicMock) -> None:
+    main.side_effect = ZeroDivisionError
+    with pytest.raises(ZeroDivisionError):
+        stream_demo.cli()
 
 
 @pytest.mark.usefixtures("no_arguments")
