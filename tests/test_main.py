@@ -351,6 +351,10 @@ def test_keyboard_interrupt_comes_out_after_the_text(create: MagicMock) -> None:
         (["--base-url", LOCAL["base_url"]], LOCAL),
         (["--base-url", LOCAL["base_url"], "--api-key", ""], LOCAL | {"api_key": ""}),
         (["--provider", "Groq", "--api-key", "secret"], KEYED),
+        (
+            ["--base-url", LOCAL["base_url"], "--provider", "Groq"],
+            LOCAL | {"provider": "Groq"},
+        ),
     ],
 )
 def test_command_line(
