@@ -100,7 +100,7 @@ def cli() -> int:
         "--provider",
         help="name of a g4f provider (default: g4f's choice; Custom with --base-url)",
     )
-    parser.add_argument("--base-url", help="URL of an API compatible with OpenAI's")
+    parser.add_argument("--base-url", help="an API's URL (default: the provider's own)")
     parser.add_argument("--api-key", help="key for that provider or API")
     arguments = parser.parse_args()
     if arguments.api_key is not None and not (arguments.provider or arguments.base_url):

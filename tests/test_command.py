@@ -275,7 +275,7 @@ def test_help_shows_the_defaults_and_sends_nothing(
         " --model MODEL name of the model (default: gpt-4)",
         " --provider PROVIDER name of a g4f provider "
         "(default: g4f's choice; Custom with --base-url)",
-        " --base-url BASE_URL URL of an API compatible with OpenAI's",
+        " --base-url BASE_URL an API's URL (default: the provider's own)",
         " --api-key API_KEY key for that provider or API",
     ):
         assert line in re.sub(" +", " ", stdout).splitlines()
