@@ -37,7 +37,7 @@ async def main(
         model: A model's name, as the provider knows it.
         provider: A g4f provider's name; None means Custom with base_url, else any.
         base_url: URL of an API that is compatible with OpenAI's.
-        api_key: Its key. With neither of them, g4f hands it to all that it tries.
+        api_key: Key for that provider or API. With neither, each that is tried gets it.
 
     Returns:
         0, or 1 if the stream failed, which is reported on standard output.
@@ -46,10 +46,10 @@ async def main(
         OSError: Standard output could not be written.
         asyncio.CancelledError, KeyboardInterrupt: Once the text so far was shown.
     """
-    if base_url is not None and provider is None:
+    if base_url is not None and not provider:
         provider = "Custom"  # Else g4f would choose, and might ask other servers.
     accumulated_text = failure = ""
-    # Its time runs from here. It can't interrupt the blocking requests that g4f makes.
+    # Counts from here on, before create(). Can't interrupt g4f's blocking requests.
     deadline = asyncio.timeout(CHUNK_TIMEOUT)
     try:
         client = AsyncClient(provider=provider, base_url=base_url, api_key=api_key)
@@ -61,7 +61,7 @@ async def main(
         )
         async with deadline:
             async for chunk in stream:
-                # OpenAI's last chunk has no choices; g4f's and thoughts, no content.
+                # The last chunk has no content. OpenAI's, hidden by g4f, has no choices.
                 if chunk.choices and chunk.choices[0].delta.content:
                     # Content can be an object, such as g4f's Sources.
                     delta = without_control_characters(chunk.choices[0].delta.content)
@@ -76,8 +76,8 @@ async def main(
             failure = f"no chunk for {CHUNK_TIMEOUT} seconds"
         else:  # Some exceptions have no message, such as ConnectionError().
             failure = without_control_characters(exc) or type(exc).__name__
-        for part in (api_key or "").split():  # Some errors quote the key.
-            failure = failure.replace(part, "***")
+            for part in (api_key or "").split():  # Some errors quote the key.
+                failure = failure.replace(part, "***")
     finally:  # Ctrl-C, which is no Exception, comes by here too.
         if failure:
             print(f"\nError occurred: {failure}")

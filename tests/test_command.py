@@ -122,7 +122,7 @@ def test_only_the_key_that_is_given_reaches_the_provider(
     [("secret", r".*Bearer \*\*\*: no quota"), ("secret\r", r".*Bearer \*\*\*.*")],
     ids=["refused", "not for a header"],
 )
-def test_key_is_not_shown(
+def test_report_hides_the_key(
     provider: Provider, start: Start, key: str, message: str
 ) -> None:
     provider.status = 401
@@ -171,6 +171,14 @@ def test_failure_is_reported(
 ) -> None:
     vars(provider).update(behaviour)
     assert_failed(start(), text, message)
+
+
+def test_silence_is_reported(provider: Provider, start: Start, tmp_path: Path) -> None:
+    source = Path(SCRIPT).read_text(encoding="utf-8")
+    impatient = tmp_path / "impatient.py"
+    impatient.write_text(source.replace("CHUNK_TIMEOUT = 60 ", "CHUNK_TIMEOUT = 3 "))
+    provider.script = [event("Hel"), threading.Event()]
+    assert_failed(start(script=str(impatient)), "Hel", "no chunk for 3 seconds")
 
 
 def test_nobody_listening_is_reported(start: Start, unused_url: str) -> None:

@@ -104,6 +104,7 @@ def final(text: str) -> str:
         ({"prompt": "Как дела?"}, "Как дела?", "gpt-4", {}),
         ({"model": "gpt-4o"}, HELLO, "gpt-4o", {}),
         (LOCAL, HELLO, "gpt-4", LOCAL | {"provider": "Custom"}),
+        (LOCAL | {"provider": ""}, HELLO, "gpt-4", LOCAL | {"provider": "Custom"}),
         ({"base_url": ""}, HELLO, "gpt-4", {"base_url": "", "provider": "Custom"}),
         (LOCAL | KEYED, HELLO, "gpt-4", LOCAL | KEYED),
     ],
@@ -267,7 +268,7 @@ def test_silence_ends_the_stream(
     monkeypatch.setattr(stream_demo, "CHUNK_TIMEOUT", 0.01)
     create.return_value = falls_silent()
     report = "\nError occurred: no chunk for 0.01 seconds\n"
-    assert run_main() == (1, text + report + final(text))
+    assert run_main(api_key="no") == (1, text + report + final(text))
 
 
 @pytest.mark.parametrize(
@@ -382,7 +383,7 @@ def test_key_for_nobody_is_wrong_usage(
     assert exit_info.value.code == 2
     main.assert_not_called()
     message = capsys.readouterr().err
-    assert "--api-key needs --provider or --base-url\n" in message
+    assert "--api-key needs --provider or --base-url" in message
     assert "secret" not in message
 
 
