@@ -61,7 +61,7 @@ async def main(
         )
         async with deadline:
             async for chunk in stream:
-                # The last chunk has no content. OpenAI's, hidden by g4f, has no choices.
+                # The last chunk has no content; OpenAI's, hidden by g4f, no choices.
                 if chunk.choices and chunk.choices[0].delta.content:
                     # Content can be an object, such as g4f's Sources.
                     delta = without_control_characters(chunk.choices[0].delta.content)
