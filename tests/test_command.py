@@ -176,7 +176,7 @@ def test_failure_is_reported(
 def test_silence_is_reported(provider: Provider, start: Start, tmp_path: Path) -> None:
     source = Path(SCRIPT).read_text(encoding="utf-8")
     impatient = tmp_path / "impatient.py"
-    impatient.write_text(source.replace("CHUNK_TIMEOUT = 60 ", "CHUNK_TIMEOUT = 3 "))
+    impatient.write_text(source.replace("CHUNK_TIMEOUT = 60", "CHUNK_TIMEOUT = 3"))
     provider.script = [event("Hel"), threading.Event()]
     assert_failed(start(script=str(impatient)), "Hel", "no chunk for 3 seconds")
 
