@@ -76,7 +76,7 @@ async def main(
             failure = f"no chunk for {CHUNK_TIMEOUT} seconds"
         else:  # Some exceptions have no message, such as ConnectionError().
             failure = without_control_characters(exc) or type(exc).__name__
-            for part in (api_key or "").split():  # Some errors quote the key.
+            for part in (api_key or "").split():  # An error may quote the key escaped.
                 failure = failure.replace(part, "***")
     finally:  # Ctrl-C, which is no Exception, comes by here too.
         if failure:

@@ -28,7 +28,8 @@ class Provider:
         url: What --base-url takes.
         script: Packets to send, and events to wait for between them.
         cut: Whether the connection is closed where the script ends, in mid-answer.
-        status: The HTTP status; other than 200, the answer is the error "no quota".
+        status: The HTTP status; other than 200, the error "no quota" quotes the key.
+        asked: Set as soon as there was a request for an answer.
         requests: The bodies of the requests for an answer so far.
         authorizations: That header of each request so far.
     """
@@ -38,6 +39,7 @@ class Provider:
         self.script: list[bytes | threading.Event] = []
         self.cut = False
         self.status = 200
+        self.asked = threading.Event()
         self.requests: list[dict[str, Any]] = []
         self.authorizations: list[str | None] = []
 
@@ -48,6 +50,7 @@ class Provider:
     async def complete_chat(self, request: web.Request) -> web.StreamResponse:
         self.requests.append(await request.json())
         self.authorizations.append(request.headers.get("Authorization"))
+        self.asked.set()
         if self.status != 200:
             body = {"error": {"message": f"{self.authorizations[-1]}: no quota"}}
             return web.json_response(body, status=self.status)

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -343,6 +342,7 @@ def test_bare_loop_holds_deltas_back(
     later = threading.Event()
     provider.script = [event("1 "), later, event("2 ")]
     process = start(script=bare_loop)
+    assert provider.asked.wait(LIMIT)
     threading.Timer(1, later.set).start()
     assert read(process) == b"1 2 None"
 
@@ -353,8 +353,7 @@ def test_bare_loop_ends_with_a_traceback_after_ctrl_c(
 ) -> None:
     provider.script = [event("1 "), threading.Event()]
     process = start(script=bare_loop)
-    while not provider.requests and process.poll() is None:
-        time.sleep(0.01)
+    assert provider.asked.wait(LIMIT)
     process.send_signal(signal.SIGINT)
     assert outcome(process)[2].startswith("Traceback")
 
